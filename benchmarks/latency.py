@@ -25,7 +25,7 @@ from reconvene.deploy.runtimes.onnx.runtime import export_onnx
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.devices.on_device import probe
 from reconvene.errors import StructureError
-from reconvene.planning.calibration_networks import cut_groups, networks_to_time
+from reconvene.planning.measuring.networks import cut_groups, networks_to_time
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
 from reconvene.planning.target import ROUND_TO, parameter_bytes, resolve_profile

@@ -21,7 +21,7 @@ from reconvene import devices, models
 from reconvene.deploy import FORMATS
 from reconvene.deploy.memory import planned_memory
 from reconvene.errors import StructureError
-from reconvene.planning.calibration_networks import cut_groups
+from reconvene.planning.measuring.networks import cut_groups
 from reconvene.structure import analyse
 from reconvene.structure.pruned_sizes import settle
 from reconvene.utils.machine import machine, now

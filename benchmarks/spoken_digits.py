@@ -28,7 +28,7 @@ import reconvene as rc
 from reconvene.costs.synops import count_synops
 from reconvene.data import Dataset, load_data
 from reconvene.models import MODELS
-from reconvene.planning.regrowth import RAMP, Regrowth
+from reconvene.planning.regrowth.regrowth import RAMP, Regrowth
 from reconvene.structure.state import clear_state
 
 HERE = Path(__file__).parent

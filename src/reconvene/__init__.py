@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from reconvene.deploy.measure import Measurement, measure
     from reconvene.errors import ReconveneError
     from reconvene.planning.iterative import prune_iteratively
+    from reconvene.planning.operations.replacement import replace
     from reconvene.planning.plan import plan, prune
-    from reconvene.planning.regrow import prune_and_regrow
-    from reconvene.planning.regrowth import Regrowth
-    from reconvene.planning.replacement import replace
-    from reconvene.planning.search import search
+    from reconvene.planning.regrowth.regrow import prune_and_regrow
+    from reconvene.planning.regrowth.regrowth import Regrowth
+    from reconvene.planning.search.search import search
     from reconvene.planning.simplify import simplify
     from reconvene.surgery import Plan
     from reconvene.tasks import metrics
@@ -43,7 +43,7 @@ _HOMES = {
     "Plan": "surgery",
     "Pruning": "workflow.prune",
     "ReconveneError": "errors",
-    "Regrowth": "planning.regrowth",
+    "Regrowth": "planning.regrowth.regrowth",
     "TrainConfig": "training",
     "Tuning": "training.tuning",
     "bench": "workflow.deploy",
@@ -58,15 +58,15 @@ _HOMES = {
     "metrics": "tasks",
     "plan": "planning.plan",
     "prune": "planning.plan",
-    "prune_and_regrow": "planning.regrow",
+    "prune_and_regrow": "planning.regrowth.regrow",
     "prune_iteratively": "planning.iterative",
     "push_to_hub": "artifact",
     "rectify": "api",
-    "replace": "planning.replacement",
+    "replace": "planning.operations.replacement",
     "report": "workflow.report",
     "run": "workflow.run",
     "save": "artifact",
-    "search": "planning.search",
+    "search": "planning.search.search",
     "sensitivity": "api",
     "simplify": "planning.simplify",
     "train": "workflow.train",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import reconvene as rc
 from reconvene.criteria.channels.score import score_channels
 from reconvene.errors import CriterionError
-from reconvene.planning.regrowth import Regrowth
+from reconvene.planning.regrowth.regrowth import Regrowth
 from reconvene.structure import analyse
 from reconvene.structure.neurons import neuron
 

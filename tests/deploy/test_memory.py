@@ -15,7 +15,7 @@ from reconvene.deploy import FORMATS
 from reconvene.deploy.benchmark import measure_latency
 from reconvene.deploy.memory import planned_memory
 from reconvene.errors import BudgetError, DeviceError, UnknownNameError
-from reconvene.planning import runtime_costs
+from reconvene.planning.measuring import runtime_costs
 from reconvene.structure import analyse
 
 IMAGE = torch.randn(1, 3, 16, 16)

@@ -28,9 +28,9 @@ from reconvene.devices.on_device.sample_widths import width_pairs
 from reconvene.devices.on_device.sessions import SLOW
 from reconvene.devices.operators import ACTIVATIONS
 from reconvene.errors import BudgetError, DeviceError
-from reconvene.planning import runtime_costs
-from reconvene.planning.calibration_networks import networks_to_time
 from reconvene.planning.feedback import _ATTEMPTS
+from reconvene.planning.measuring import runtime_costs
+from reconvene.planning.measuring.networks import networks_to_time
 from reconvene.planning.pruning import plan_with
 from reconvene.planning.session import Planner
 from reconvene.planning.target import Target

@@ -20,9 +20,9 @@ from reconvene.allocation.bit_solver import solve_bits
 from reconvene.costs import COSTS, Cost, CostFunction, cost_file
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ArgumentError, BudgetError, CriterionError, DeviceError, PlanError, StructureError
-from reconvene.planning.bit_losses import one_after_another
-from reconvene.planning.bits import check_bits
-from reconvene.planning.input_losses import input_losses_by_noise, input_losses_on_data
+from reconvene.planning.bits.input_losses import input_losses_by_noise, input_losses_on_data
+from reconvene.planning.bits.planner import check_bits
+from reconvene.planning.bits.weight_losses import one_after_another
 from reconvene.planning.options import Options
 from reconvene.quantiser import fake_quantised, largest, noise_ratio, quantise
 from reconvene.quantiser.activations import ActivationRange

@@ -14,8 +14,8 @@ from reconvene.deploy.quantisation import Quantisation
 from reconvene.deploy.runtimes.registry import format_named
 from reconvene.deploy.writing import write_model
 from reconvene.models import resolve_address
-from reconvene.planning.runtime_costs import ExportedSize
-from reconvene.planning.trained_values import with_trained_values
+from reconvene.planning.measuring.runtime_costs import ExportedSize
+from reconvene.planning.measuring.trained_values import with_trained_values
 from support.formats import require_format
 
 pytest.importorskip("onnxruntime")

@@ -20,7 +20,7 @@ from reconvene.data import load_data
 from reconvene.deploy.npu import _refuse_processor
 from reconvene.errors import CostFileError, ExportError, MissingExtraError
 from reconvene.models import resolve_address
-from reconvene.planning.npu_costs import NpuCompiler
+from reconvene.planning.measuring.npu_costs import NpuCompiler
 from reconvene.structure import analyse
 
 TARGET = "ethos-u55-128"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import reconvene as rc
 from reconvene.costs.synops import count_synops
-from reconvene.planning.regrowth import AVERAGE, Regrowth
+from reconvene.planning.regrowth.regrowth import AVERAGE, Regrowth
 from reconvene.structure.neurons import neuron
 from reconvene.structure.state import clear_state
 from support.state_nets import NoneMembrane, X, built

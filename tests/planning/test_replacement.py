@@ -19,8 +19,8 @@ import reconvene as rc
 from reconvene.allocation.choices import PricedChoice, choose_within
 from reconvene.errors import BudgetError, ModelError, UnknownNameError
 from reconvene.models import resolve_address
-from reconvene.planning import replacement
-from reconvene.planning.operation_losses import fit_sites
+from reconvene.planning.operations import replacement
+from reconvene.planning.operations.losses import fit_sites
 from reconvene.surgery.operations import Replacement, blended, blends, find_sites, forms, substitute, unblended
 
 ONNX_OF = {

@@ -20,10 +20,12 @@ from reconvene import devices
 from reconvene.costs import Budget, targets
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import ArgumentError, BudgetError, DeviceError, TrainingError
-from reconvene.planning import search_phases, search_run, target
-from reconvene.planning.bit_decider import BitDecider
+from reconvene.planning import target
+from reconvene.planning.bits.decider import BitDecider
 from reconvene.planning.options import Options
-from reconvene.planning.search_phases import SearchPhase
+from reconvene.planning.search import phases
+from reconvene.planning.search import run as search_run
+from reconvene.planning.search.phases import SearchPhase
 from reconvene.quantiser import fake_quantised
 from reconvene.structure import analyse
 from reconvene.surgery import make_plan
@@ -380,7 +382,7 @@ def test_adam_equals_the_one_of_torch() -> None:
 def test_choices_move_away_from_the_plan_in_seconds(
     whole: tuple[Path, nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_phases, "CHOICE_RATE", 1.0)  # a few steps are enough
+    monkeypatch.setattr(phases, "CHOICE_RATE", 1.0)  # a few steps are enough
     assert searched().reconvene_plan.bits != whole[1].reconvene_plan.bits
 
 

@@ -13,7 +13,7 @@ from reconvene.cli import main
 from reconvene.data import Dataset, load_data
 from reconvene.errors import ArgumentError, TrainingError
 from reconvene.models import resolve_address
-from reconvene.planning.regrowth import Regrowth
+from reconvene.planning.regrowth.regrowth import Regrowth
 from reconvene.structure.state import clear_state
 from reconvene.training import TrainConfig
 from reconvene.workflow import train_growing

@@ -85,7 +85,7 @@ class DeviceCommand(ModelOptions, Seeded, Command):
         """Layers, bytes of weights, and whole networks."""
         from reconvene import devices
         from reconvene.models import example_inputs
-        from reconvene.planning.calibration_networks import networks_to_time
+        from reconvene.planning.measuring.networks import networks_to_time
         from reconvene.planning.target import parameter_bytes
         from reconvene.structure import analyse
 

@@ -18,7 +18,7 @@ from reconvene.experiments.options import epochs_before_tuning
 from reconvene.experiments.trained import train_dense, training_samples
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import prune_by
-from reconvene.planning.search import search
+from reconvene.planning.search.search import search
 from reconvene.structure import analyse
 from reconvene.surgery import Plan
 from reconvene.training.epoch_batches import TrainingBatches

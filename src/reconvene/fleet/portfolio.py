@@ -18,7 +18,7 @@ from reconvene.fleet.device_result import DeviceRow, Result, cut_fields, mark_ch
 from reconvene.fleet.job import execute_job
 from reconvene.fleet.landing import is_complete, land, require_own
 from reconvene.fleet.options import Device, Fleet
-from reconvene.planning.runtime_costs import ExportedSize
+from reconvene.planning.measuring.runtime_costs import ExportedSize
 from reconvene.utils.executors import Job, JobOutcome, in_processes, join_ray, on_ray
 from reconvene.utils.files import unwritable, write_atomic
 from reconvene.utils.locks import alone_in

@@ -12,7 +12,7 @@ from torch import nn
 from reconvene.costs import Budget
 from reconvene.criteria.base import Loss
 from reconvene.planning.arguments import PLAN_CHECKS
-from reconvene.planning.bits import check_activation_bits, check_bits
+from reconvene.planning.bits.planner import check_activation_bits, check_bits
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
 from reconvene.planning.pruning import plan_by, prune_by

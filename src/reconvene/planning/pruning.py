@@ -15,7 +15,7 @@ from reconvene.criteria.batches import loader_examples
 from reconvene.errors import ArgumentError
 from reconvene.evaluator.evaluators import evaluator_named, usual_evaluator
 from reconvene.planning.assemble import timed
-from reconvene.planning.bits import ROUNDED_NORMS, fit_norms, plan_bits
+from reconvene.planning.bits.planner import ROUNDED_NORMS, fit_norms, plan_bits
 from reconvene.planning.feedback import plan_within
 from reconvene.planning.options import Options
 from reconvene.planning.session import Planner

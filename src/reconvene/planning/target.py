@@ -17,8 +17,8 @@ from reconvene.deploy.runtimes.registry import memory_planners
 from reconvene.devices import Profile
 from reconvene.devices.latency_cost import DeviceLatency
 from reconvene.errors import DeviceError, UnknownNameError
-from reconvene.planning.npu_costs import npu_costs
-from reconvene.planning.runtime_costs import ExportedSize, MachineLatency, RuntimeMemory
+from reconvene.planning.measuring.npu_costs import npu_costs
+from reconvene.planning.measuring.runtime_costs import ExportedSize, MachineLatency, RuntimeMemory
 from reconvene.planning.session import Plans
 
 ROUND_TO = 8

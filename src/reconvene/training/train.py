@@ -89,7 +89,7 @@ def train_model(
     learns from a teacher as well as from the targets, and the logged training loss is that of both. With ``quantising``
     (``reconvene.deploy.QuantisationAware``) weights and activations are rounded as in int8 while it is trained, the
     evaluation is that of the rounded network, and the result has the ``ranges`` for an export. The model stays float32.
-    With ``growing`` (``reconvene.planning.growing.GoalGrowing``) channels leave and come back under masks, the
+    With ``growing`` (``reconvene.planning.regrowth.growing.GoalGrowing``) channels leave and come back under masks, the
     evaluation is that of the masked network, and the result has the network that is ``cut`` in the end.
 
     A ``config`` with ``lr="auto"`` trains a copy of the model for up to 200 steps first, at rising rates, and takes the

@@ -15,9 +15,9 @@ from reconvene.costs import Budget
 from reconvene.data import Dataset
 from reconvene.errors import TrainingError
 from reconvene.models import example_inputs
-from reconvene.planning.growing import GoalGrowing
 from reconvene.planning.pruning import plan_by
-from reconvene.planning.regrowth import RAMP
+from reconvene.planning.regrowth.growing import GoalGrowing
+from reconvene.planning.regrowth.regrowth import RAMP
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig, evaluate_split, train_model
 from reconvene.training.checkpoint import differences

@@ -18,7 +18,7 @@ from reconvene.deploy.planned import as_file_computes
 from reconvene.errors import TrainingError
 from reconvene.models import example_inputs
 from reconvene.planning.pruning import plan_of_dense
-from reconvene.planning.search import search as search_network
+from reconvene.planning.search.search import search as search_network
 from reconvene.surgery import Plan
 from reconvene.training import TrainConfig, evaluate_split
 from reconvene.training.checkpoint import CHECKPOINT_NAME

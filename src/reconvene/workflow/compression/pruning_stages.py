@@ -18,10 +18,10 @@ from reconvene.errors import RecipeError, UnknownNameError
 from reconvene.evaluator import EVALUATORS
 from reconvene.evaluator.evaluators import evaluator_named, usual_evaluator
 from reconvene.planning.arguments import budget_argument
-from reconvene.planning.bits import check_activation_bits, check_bits
+from reconvene.planning.bits.planner import check_activation_bits, check_bits
 from reconvene.planning.limits import matching
 from reconvene.planning.options import default_criterion, default_rectification
-from reconvene.planning.search import divided
+from reconvene.planning.search.search import divided
 from reconvene.rectifier import RECTIFICATIONS
 from reconvene.utils.invalid_values import Place
 from reconvene.utils.settings import LISTED, Positive, Settings, one_of

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 from torch import nn
 
 from reconvene import artifact
-from reconvene.planning.replacement import Replaced, choose_replacements
+from reconvene.planning.operations.replacement import Replaced, choose_replacements
 from reconvene.surgery.operations import blended, operations, unblended
 from reconvene.training import Distillation, TrainConfig, train_model
 from reconvene.training.checkpoint import CHECKPOINT_NAME

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from reconvene.deploy import Exported, export
-from reconvene.planning.trained_values import with_trained_values
+from reconvene.planning.measuring.trained_values import with_trained_values
 from reconvene.workflow.compression.stage import StageWork
 from reconvene.workflow.deploy import Int8, calibration_of
 

@@ -22,7 +22,7 @@ from reconvene.deploy.runtimes.registry import format_named
 from reconvene.deploy.writing import write_model
 from reconvene.devices import Profile
 from reconvene.devices.latency_cost import DeviceLatency
-from reconvene.planning.trained_values import with_trained_values
+from reconvene.planning.measuring.trained_values import with_trained_values
 from reconvene.structure import Structure
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reconvene.planning.regrowth import RAMP, Regrowth, check_shares
+from reconvene.planning.regrowth.regrowth import RAMP, Regrowth, check_shares
 from reconvene.surgery import Plan
 
 

@@ -20,7 +20,7 @@ from reconvene.deploy.npu import Compiled, compile_file
 from reconvene.deploy.quantisation import stand_in
 from reconvene.deploy.runtimes.registry import format_named
 from reconvene.deploy.writing import write_model
-from reconvene.planning.trained_values import with_trained_values
+from reconvene.planning.measuring.trained_values import with_trained_values
 from reconvene.structure import Structure
 
 

@@ -15,9 +15,9 @@ from reconvene.allocation.bit_prices import finish_slope
 from reconvene.allocation.bit_solver import filled_decision, solve_bits, solve_priced
 from reconvene.criteria.base import Loss
 from reconvene.planning.assemble import Choice, PreparedModel, plan_from_choice
-from reconvene.planning.bit_decider import BitDecider
-from reconvene.planning.bits import ROUNDED_NORMS
-from reconvene.planning.search_network import SearchNetwork
+from reconvene.planning.bits.decider import BitDecider
+from reconvene.planning.bits.planner import ROUNDED_NORMS
+from reconvene.planning.search.network import SearchNetwork
 from reconvene.structure import Structure, call
 from reconvene.surgery import Plan
 from reconvene.surgery.bits import BitPlan

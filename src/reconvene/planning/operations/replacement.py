@@ -14,8 +14,8 @@ from reconvene.criteria.base import Loss
 from reconvene.errors import ArgumentError, BudgetError, ModelError, UnknownNameError
 from reconvene.models import ModelSource
 from reconvene.models import example_inputs as inputs_of_shape
-from reconvene.planning.operation_losses import FittedSite, fit_sites, is_norm_site
-from reconvene.planning.operation_prices import KEPT, price_forms
+from reconvene.planning.operations.losses import FittedSite, fit_sites, is_norm_site
+from reconvene.planning.operations.prices import KEPT, price_forms
 from reconvene.planning.target import DeviceLike
 from reconvene.structure import analyse
 from reconvene.structure.copies import copy_model

@@ -18,12 +18,12 @@ from reconvene.costs import Budget
 from reconvene.criteria.base import Loss
 from reconvene.criteria.batches import Batches, LeftOver, argument_names, samples_in
 from reconvene.errors import TrainingError
-from reconvene.planning.bit_decider import BitDecider
-from reconvene.planning.bits import fit_norms, kept_examples
+from reconvene.planning.bits.decider import BitDecider
+from reconvene.planning.bits.planner import fit_norms, kept_examples
 from reconvene.planning.options import Options
-from reconvene.planning.search_folder import SearchFolder, numbered_tensors, with_numbered_tensors
-from reconvene.planning.search_limits import ProjectedSearch, SearchLimits, search_limits
-from reconvene.planning.search_phases import FloatPhase, FrozenPhase, Phase, SearchPhase, restored
+from reconvene.planning.search.folder import SearchFolder, numbered_tensors, with_numbered_tensors
+from reconvene.planning.search.limits import ProjectedSearch, SearchLimits, search_limits
+from reconvene.planning.search.phases import FloatPhase, FrozenPhase, Phase, SearchPhase, restored
 from reconvene.structure.copies import copy_model
 from reconvene.structure.inputs import map_tensors, tensors_in, with_usual_strides
 from reconvene.structure.state import clear_state

@@ -16,10 +16,10 @@ from reconvene.criteria.batches import repeatable
 from reconvene.criteria.gradients import loss_of
 from reconvene.errors import ArgumentError, TrainingError
 from reconvene.planning.arguments import PLAN_CHECKS, check_steps
-from reconvene.planning.bits import check_activation_bits, check_bits, refuse_options
+from reconvene.planning.bits.planner import check_activation_bits, check_bits, refuse_options
 from reconvene.planning.limits import LayerLimits
 from reconvene.planning.options import Options
-from reconvene.planning.search_run import Schedule, SearchRun
+from reconvene.planning.search.run import Schedule, SearchRun
 from reconvene.planning.target import DeviceLike, Target
 from reconvene.structure.nesting import on_model
 from reconvene.training.randomness import own_randomness

@@ -19,15 +19,15 @@ from reconvene.costs.packed_size import PackedSize
 from reconvene.costs.with_bits import BitCosts
 from reconvene.errors import ArgumentError, BudgetError
 from reconvene.planning.assemble import Choice, timed
-from reconvene.planning.bit_losses import BitLosses, losses_by_noise, losses_on_data
-from reconvene.planning.input_losses import (
+from reconvene.planning.bits.input_losses import (
     input_losses_by_noise,
     input_losses_on_data,
     layer_of,
     tied_weights,
 )
+from reconvene.planning.bits.packable import unpackable
+from reconvene.planning.bits.weight_losses import BitLosses, losses_by_noise, losses_on_data
 from reconvene.planning.options import Options
-from reconvene.planning.packable import unpackable
 from reconvene.quantiser.activations import BITS
 from reconvene.structure import Structure
 from reconvene.surgery import Accounting, PlanRow, Provenance

@@ -20,7 +20,7 @@ from reconvene.criteria.batches import Batches, argument_names, batch_count, sam
 from reconvene.criteria.few_examples import few_of, gathered
 from reconvene.errors import ArgumentError, DataError, DeviceError
 from reconvene.planning.assemble import PreparedModel, plan_from_choice, timed
-from reconvene.planning.bit_decider import BitDecider
+from reconvene.planning.bits.decider import BitDecider
 from reconvene.planning.feedback import plan_within
 from reconvene.planning.options import Options
 from reconvene.planning.target import Target, profile_in
@@ -32,6 +32,7 @@ from reconvene.structure.restore import kept_random_state
 from reconvene.surgery import Plan
 from reconvene.surgery.bits import BitPlan
 from reconvene.utils.notes import Note
+from reconvene.utils.progress import listening
 
 CHOICES = (0, 2, 4, 8)
 """Bits that weights can have, since files hold these: zero is a channel that leaves."""
@@ -215,7 +216,7 @@ def kept_examples(model: nn.Module, example_inputs: Any, options: Options) -> An
         return None
     names, cpu = argument_names(model, example_inputs), torch.device("cpu")
     user, seed = "the plan of bits", options.seed
-    with kept_random_state():
+    with kept_random_state(), listening(False):
         few = few_of(options.data, KEPT_EXAMPLES)
         batches = Batches(few, user=user, device=cpu, seed=seed, names=names, labelled=False, error=DataError)
         parts = gathered((inputs for inputs, _ in batches), KEPT_EXAMPLES, to_the_end=batch_count(few) is not None)

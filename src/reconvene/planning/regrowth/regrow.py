@@ -12,7 +12,7 @@ from reconvene.costs import Budget
 from reconvene.criteria.batches import LeftOver, repeatable
 from reconvene.criteria.gradients import loss_of
 from reconvene.errors import TrainingError
-from reconvene.planning.regrowth import RAMP, Regrowth
+from reconvene.planning.regrowth.regrowth import RAMP, Regrowth
 from reconvene.structure import call
 from reconvene.structure.restore import accelerators, kept_random_state, seed_random_state
 from reconvene.structure.state import clear_state

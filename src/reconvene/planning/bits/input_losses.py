@@ -1,4 +1,4 @@
-"""Estimated loss of rounding the inputs of layers to few bits, in the unit of ``bit_losses``.
+"""Estimated loss of rounding the inputs of layers to few bits, in the unit of ``weight_losses``.
 
 With data: ``1/2 sum g^2 d^2`` over what a layer reads of one example, ``g`` the gradient of its loss and ``d`` the
 error of rounding, averaged over examples. Without: the squared error of rounding relative to the squares.

@@ -16,7 +16,7 @@ from torch import nn
 from reconvene.costs import Budget, Cost, Network
 from reconvene.costs.model import CostModel
 from reconvene.planning.assemble import PreparedModel
-from reconvene.planning.bits import BitPlanner, corrected_costs, in_int8
+from reconvene.planning.bits.planner import BitPlanner, corrected_costs, in_int8
 from reconvene.planning.feedback import plan_within
 from reconvene.planning.options import Options
 from reconvene.surgery import Plan

@@ -1,0 +1,1 @@
+"""Replacement of operations: what one loses, what it costs, which is chosen."""

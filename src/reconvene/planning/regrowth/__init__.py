@@ -1,0 +1,1 @@
+"""Channels that leave and come back under masks while a network trains."""

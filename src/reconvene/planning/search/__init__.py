@@ -1,0 +1,1 @@
+"""Search of widths and bits while a network trains: phases, limits, checkpoint."""
