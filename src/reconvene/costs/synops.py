@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from reconvene.costs.base import Cost, CostFunction, Network
 from reconvene.costs.unit import COUNT, metric_unit
 from reconvene.errors import BudgetError, ReconveneError
-from reconvene.utils.module_tree import device_of
 from reconvene.utils.tables import text_table
 
 if TYPE_CHECKING:
@@ -165,6 +164,7 @@ def count_synops(model: nn.Module, data: Iterable[Any], example_inputs: Any = No
     from reconvene.structure.fresh import begin_afresh
     from reconvene.structure.neurons import neurons
     from reconvene.structure.state import known_state
+    from reconvene.utils.module_tree import device_of
 
     device = device_of(model)
     names = argument_names(model, example_inputs)
