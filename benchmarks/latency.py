@@ -72,7 +72,7 @@ def prepare(name: str, plans: int, steps: tuple[int, ...]) -> Path:
     made = networks_to_time(model, inputs, structure)
     for count, (_, file) in enumerate(made):
         (folder / f"yardstick{count}.onnx").write_bytes(file)
-    (folder / "networks_to_time.json").write_text(json.dumps([layers for layers, _ in made]), encoding="utf-8")
+    (folder / "yardsticks.json").write_text(json.dumps([layers for layers, _ in made]), encoding="utf-8")
     (folder / "plans.json").write_text(json.dumps(rows), encoding="utf-8")
     return folder
 
@@ -83,7 +83,7 @@ def predict(name: str, plans: int, steps: tuple[int, ...]) -> None:
     source = models.resolve_address(name, {})
     model, inputs = source.build().eval(), models.example_inputs(source.input_shape)
     structure = analyse(model, inputs)
-    own = json.loads((folder / "networks_to_time.json").read_text(encoding="utf-8"))
+    own = json.loads((folder / "yardsticks.json").read_text(encoding="utf-8"))
     networks = [(layers, (folder / f"yardstick{count}.onnx").read_bytes()) for count, layers in enumerate(own)]
     profile = devices.measure_device(
         devices.jobs(devices.sites(structure)), far=parameter_bytes(model), networks=networks
@@ -117,7 +117,7 @@ def judge(name: str, steps: tuple[int, ...]) -> None:
         "rounding": list(steps),
         "profile_seconds": profile.seconds,
         "profile_noise": profile.noise,
-        "networks_to_time": len(profile.networks),
+        "yardsticks": len(profile.networks),
         "tries": probe.TRIES,
         "spread_between_passes": float(np.median([row["spread"] for row in drawn])),
         "median_error": float(np.median(np.abs(errors))),
