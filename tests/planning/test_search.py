@@ -19,6 +19,7 @@ import reconvene as rc
 from reconvene import devices
 from reconvene.costs import Budget, targets
 from reconvene.devices.latency_cost import DeviceLatency
+from reconvene.devices.store import named_folder
 from reconvene.errors import ArgumentError, BudgetError, DeviceError, TrainingError
 from reconvene.planning import target
 from reconvene.planning.bits.decider import BitDecider
@@ -277,6 +278,19 @@ def test_a_search_does_not_go_on_with_a_cost_file_of_other_content(tmp_path: Pat
     costs.write_text(costs.read_text().replace("4 = 4.0", "4 = 5.0"))
     with pytest.raises(TrainingError, match="target"):
         rc.search(model, batches[0][0][:1], rc.Budget(cycles="4x"), checkpoint=tmp_path / "run", **options)
+
+
+def test_a_device_that_is_named_is_known_by_the_content_of_its_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    profile = named_folder() / "pi4.json"
+    profile.parent.mkdir(parents=True)
+    profile.write_text("one")
+    before = target.Target(device="pi4").identity
+    profile.write_text("two")
+    assert target.Target(device="pi4").identity != before
+    assert target.Target(device="here", chip="mpic").identity == {"device": "here", "target": "mpic"}
 
 
 def on_device(model: nn.Module, image: torch.Tensor) -> devices.Profile:

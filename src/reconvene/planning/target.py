@@ -16,6 +16,7 @@ from reconvene.deploy.quantisation import PRECISIONS
 from reconvene.deploy.runtimes.registry import memory_planners
 from reconvene.devices import Profile
 from reconvene.devices.latency_cost import DeviceLatency
+from reconvene.devices.store import named_folder
 from reconvene.errors import DeviceError, UnknownNameError
 from reconvene.planning.measuring.npu_costs import npu_costs
 from reconvene.planning.measuring.runtime_costs import ExportedSize, MachineLatency, RuntimeMemory
@@ -57,7 +58,10 @@ class Target:
     @property
     def identity(self) -> dict[str, str]:
         """The chip (``target``) and the ``device``, as text: files and profiles by a digest of their content."""
-        return {"target": _content(self.chip), "device": _content(self.device)}
+        return {
+            "target": content_digest(self.chip) or str(self.chip),
+            "device": content_digest(self.device) or str(self.device),
+        }
 
     @contextmanager
     def costs(self, planner: Plans, budget: Budget) -> Iterator[TargetCosts]:
@@ -104,12 +108,19 @@ def latency_on(profile: Profile, *, measured: bool) -> DeviceLatency:
     return MachineLatency(profile) if measured and here else DeviceLatency(profile)
 
 
-def _content(named: DeviceLike | None) -> str:
-    """A digest of a profile or of a file; else the name itself."""
+def content_digest(named: DeviceLike | None) -> str | None:
+    """SHA-256 of a profile, or of the file with this path or, of a device, with this name; None where no file has it.
+
+    Results depend on the content of these files, not on what they are called.
+    """
+    if named is None:
+        return None
     if isinstance(named, Profile):
         return hashlib.sha256(named.to_json().encode()).hexdigest()
-    is_file = named is not None and Path(named).is_file()
-    return hashlib.sha256(Path(str(named)).read_bytes()).hexdigest() if is_file else str(named)
+    for place in (Path(named), named_folder() / f"{named}.json"):
+        if place.is_file():
+            return hashlib.sha256(place.read_bytes()).hexdigest()
+    return None
 
 
 def resolve_profile(planner: Plans, device: DeviceLike | None, *, precision: str | None = None) -> Profile:

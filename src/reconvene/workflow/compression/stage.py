@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,8 +14,9 @@ from reconvene import artifact
 from reconvene.costs import Budget
 from reconvene.data import Dataset
 from reconvene.devices import HERE
-from reconvene.devices.store import find, named_folder
+from reconvene.devices.store import find
 from reconvene.models import example_inputs
+from reconvene.planning.target import content_digest
 from reconvene.training.recipe import read_recipe
 from reconvene.utils.invalid_values import Place
 from reconvene.utils.settings import Settings
@@ -161,11 +161,6 @@ def check_device(device: str | None, path: Callable[[str], str]) -> None:
 
 def digests_of(options: Mapping[str, str | None], path: Callable[[str], str]) -> dict[str, str]:
     """Checksums of the files that options name, device profiles by their name among them: their contents decide."""
-    digests = {}
-    for option, value in options.items():
-        places = [] if value is None else [Path(path(value)), named_folder() / f"{value}.json"]
-        for place in places:
-            if place.is_file():
-                digests[option] = hashlib.sha256(place.read_bytes()).hexdigest()
-                break
-    return digests
+    given = {option: value for option, value in options.items() if value is not None}
+    digests = {option: content_digest(path(value)) or content_digest(value) for option, value in given.items()}
+    return {option: digest for option, digest in digests.items() if digest is not None}
