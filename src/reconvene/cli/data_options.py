@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -35,6 +35,7 @@ class DataOptions:
     """Options that say which data."""
 
     heading: ClassVar[str] = "which data"
+    options_of_data: ClassVar[tuple[str, ...]] = ("data", "limit", "task", "mean", "std")
 
     data: Annotated[str | None, arg(metavar="DATA")] = DIGITS
     """digits (handwritten, no download), a hub id such as owner/name, or a folder of images or parquet."""
@@ -67,15 +68,12 @@ class DataOptions:
         if self.task is not None:
             task_named(self.task)
 
-    @property
-    def given_data_options(self) -> list[str]:
-        """Options about data that were given other values than their defaults, as they are written."""
-        usual = {entry.name: entry.default for entry in fields(DataOptions)}
-        return [f"--{name}" for name, default in usual.items() if getattr(self, name) != default]
-
     def note_unread(self, data: Samples) -> None:
         """Say which options about data changed nothing, where the data was not read."""
-        if (given := self.given_data_options) and not data.was_read:
+        from reconvene.cli.command import changed_options
+
+        given = changed_options(self, self.options_of_data)
+        if given and not data.was_read:
             note(f"no data was read: {', '.join(given)} changed nothing. A criterion such as snip or taylor reads data")
 
     def dataset(self, input_shape: tuple[int, ...] | None, directory: Path | None = None) -> Dataset:

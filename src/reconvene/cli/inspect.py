@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
-from reconvene.cli.command import Answer, Command, ModelAddress, ModelOptions, Seeded, UsageError
+from reconvene.cli.command import Answer, Command, ModelAddress, ModelOptions, Seeded, UsageError, changed_options
 from reconvene.cli.data_options import DataOptions
 from reconvene.cli.prune_options import CriterionOptions
 from reconvene.utils.progress import note, stage
@@ -32,10 +32,7 @@ class InspectCommand(DataOptions, CriterionOptions, ModelOptions, Seeded, Comman
 
     def _refuse_beside_encrypted(self) -> None:
         """Raise UsageError for an option about sensitivity, which is not shown."""
-        usual = {entry.name: entry.default for entry in fields(InspectCommand)}
-        names = ("criterion", "evaluator", "density")
-        given = [f"--{name}" for name in names if getattr(self, name) != usual[name]] + self.given_data_options
-        if given:
+        if given := changed_options(self, ("criterion", "evaluator", "density", *self.options_of_data)):
             raise UsageError(f"--encrypted shows no sensitivity: leave out {', '.join(given)}")
 
     def run(self) -> Answer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from reconvene.criteria.batches import Batches, batch_count, samples_in
 from reconvene.criteria.channels.derivatives import single_examples
 from reconvene.structure import tensors_in
-from reconvene.structure.inputs import map_tensors
+from reconvene.structure.inputs import copied
 from reconvene.structure.restore import kept_random_state
 from reconvene.utils.arrays import Ints
 from reconvene.utils.sampling import spread_places, stays
@@ -101,23 +101,16 @@ def gathered(batches: Iterable[Any], most: int, *, to_the_end: bool) -> list[Any
     Fewer where their inputs hold more than ``MOST_VALUES`` numbers. All batches are read, with ``to_the_end``, and
     examples of all of them taken alike; else the first. What is no list of examples is that of the first batch.
     """
-    parts: list[_Part] = []
-    read = held = 0
-    halvings, limit = 0, most
+    collected, limit = _Collected(), most
     for inputs in batches:
         size = samples_in(inputs)
         each = sum(tensor.numel() for tensor in tensors_in(inputs)) // max(size, 1)
         limit = max(min(limit, MOST_VALUES // max(each, 1)), 1)
-        part = _Part(inputs, np.arange(read, read + size), size).thinned(halvings)
-        parts += [part] if part.size else []
-        read, held = read + size, held + part.size
-        if not to_the_end and held >= limit:
+        collected.add(inputs, size)
+        if not to_the_end and collected.held >= limit:
             break
-        while held > 2 * limit:  # so that no more than two limits are held, however long the data are
-            halvings += 1
-            parts = [thinned for part in parts if (thinned := part.thinned(halvings)).size]
-            held = sum(part.size for part in parts)
-    return _joined(parts, held, limit)
+        collected.halve_beyond(limit)
+    return _joined(collected.parts, collected.held, limit)
 
 
 def few_single_examples(
@@ -127,19 +120,14 @@ def few_single_examples(
 
     The other arguments are those of ``Batches``.
     """
-    few = few_of(data, most)
-    to_the_end, halvings = batch_count(few) is not None, 0
-    kept: list[tuple[int, tuple[Any, Any]]] = []
-    for number, example in enumerate(single_examples(Batches(few, user=user, device=device, seed=seed, names=names))):
-        if stays(np.array([number]), halvings)[0]:
-            kept.append((number, map_tensors(torch.clone, example)))  # a view would hold its whole batch
-        if not to_the_end and len(kept) == most:
+    few, collected = few_of(data, most), _Collected()
+    to_the_end = batch_count(few) is not None
+    for example in single_examples(Batches(few, user=user, device=device, seed=seed, names=names)):
+        collected.add(copied(example), 1)  # a view would hold its whole batch
+        if not to_the_end and collected.held == most:
             break
-        if len(kept) > 2 * most:
-            halvings += 1
-            staying = stays(np.array([place for place, _ in kept]), halvings)
-            kept = [pair for pair, stay in zip(kept, staying, strict=True) if stay]
-    return [kept[place][1] for place in spread_places(len(kept), most)]
+        collected.halve_beyond(most)
+    return [collected.parts[place].inputs for place in spread_places(collected.held, most)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +144,29 @@ class _Part:
         if len(rows) == self.size:
             return self
         return _Part(taken(self.inputs, rows), self.numbers[rows], len(rows))
+
+
+@dataclass(eq=False)
+class _Collected:
+    """Examples of data whose end is not known: halved where there are too many, so that few are held at any time."""
+
+    parts: list[_Part] = field(default_factory=list)
+    read: int = 0
+    held: int = 0
+    halvings: int = 0
+
+    def add(self, inputs: Any, size: int) -> None:
+        """Take from the next ``size`` examples those that stay after the halvings so far."""
+        part = _Part(inputs, np.arange(self.read, self.read + size), size).thinned(self.halvings)
+        self.parts += [part] if part.size else []
+        self.read, self.held = self.read + size, self.held + part.size
+
+    def halve_beyond(self, limit: int) -> None:
+        """Halve all examples until no more than two limits are held."""
+        while self.held > 2 * limit:
+            self.halvings += 1
+            self.parts = [thinned for part in self.parts if (thinned := part.thinned(self.halvings)).size]
+            self.held = sum(part.size for part in self.parts)
 
 
 def taken(inputs: Any, rows: Ints) -> Any:

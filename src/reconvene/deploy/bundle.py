@@ -32,7 +32,7 @@ from reconvene.deploy.on_device.images import normalise
 from reconvene.deploy.runtimes.base import Runtime
 from reconvene.deploy.runtimes.registry import FORMATS
 from reconvene.errors import ExportError
-from reconvene.utils.files import write_atomic
+from reconvene.utils.files import make_parent, write_atomic
 
 _SUFFIXES = (".tar.gz", ".tgz")
 _TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.03, "plan": 0.03}
@@ -106,10 +106,7 @@ def write_bundle(
     sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
     files[SUMS] = sums.encode()
     archive = pack(files, _root(target))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExportError(f"cannot make the folder {target.parent}: {error.strerror or error}") from error
+    make_parent(target, error=ExportError)
     write_atomic(target, archive, error=ExportError)
     left_out = tuple(exported.path.name for exported in exports if exported.format not in runnable())
     return Bundled(target, len(archive), hashlib.sha256(archive).hexdigest(), tuple(sorted(files)), left_out)

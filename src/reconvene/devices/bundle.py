@@ -12,7 +12,7 @@ from typing import Any
 from reconvene.devices.on_device.layer_spec import LayerJob
 from reconvene.devices.on_device.sessions import NetworkSpec
 from reconvene.errors import DeviceError
-from reconvene.utils.files import write_atomic
+from reconvene.utils.files import make_parent, write_atomic
 
 _MAIN = """\
 import importlib.util
@@ -56,9 +56,6 @@ def write_probe_bundle(
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(zipfile.ZipInfo(name, _DAY), content)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DeviceError(f"cannot make the folder {path.parent}: {error.strerror or error}") from error
+    make_parent(path, error=DeviceError)
     write_atomic(path, packed.getvalue(), error=DeviceError)
     return path

@@ -81,7 +81,7 @@ def int8(data: ReportData) -> Html | None:
             name(file),
             ": ",
             tag("strong", "refused", class_="bad"),
-            f", and {'the file of an earlier export stays' if file in in_float else 'no file was kept'}. {why}",
+            f", and {'the file of an earlier export stays' if _is_kept(file, data) else 'no file was kept'}. {why}",
             class_="note",
         )
         for file, why in data.refused.items()
@@ -146,7 +146,11 @@ def is_below_limits(row: dict[str, Any], data: ReportData) -> bool:
 def _is_refused(row: dict[str, Any], data: ReportData) -> bool:
     """Whether an export of this quantised file was refused, and none of an earlier export is there."""
     file = _file_name(row)
-    return file in data.refused and all(export.file != file for export in data.exports)
+    return file in data.refused and not _is_kept(file, data)
+
+
+def _is_kept(file: str, data: ReportData) -> bool:
+    return any(export.file == file for export in data.exports)
 
 
 def _file_name(row: dict[str, Any]) -> str:

@@ -13,6 +13,14 @@ PENDING = ".new"
 """What a file is called besides its name until all of it is there."""
 
 
+def make_parent(path: Path, *, error: type[ReconveneError]) -> None:
+    """Make the folder that a file is to lie in. Raises an error of this type where that cannot be made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise error(f"cannot make the folder {path.parent}: {failure.strerror or failure}") from failure
+
+
 def write_atomic(path: Path, data: bytes, *, error: type[ReconveneError] = ArtifactError, what: str = "") -> None:
     """Write to a neighbour, force it to the disk, then rename: a reader finds the old file or the new one.
 

@@ -26,7 +26,7 @@ def spread_places(total: int, most: int) -> Ints:
     count = min(total, most)
     if count == total:
         return np.arange(total, dtype=np.int64)
-    bounds = np.array([place * total // count for place in range(count + 1)], dtype=np.int64)
+    bounds = np.arange(count + 1, dtype=np.int64) * total // count
     return np.random.Generator(np.random.PCG64([total, count])).integers(bounds[:-1], bounds[1:])
 
 
@@ -53,4 +53,4 @@ def _bits(numbers: Ints, stream: int) -> Ints:
         mixed = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15) * np.uint64(stream + 1)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((mixed >> np.uint64(63)) & np.uint64(1)).astype(np.int64)
+    return (mixed >> np.uint64(63)).astype(np.int64)

@@ -50,7 +50,7 @@ class Int8:
 
     def precision(self, *, of_artifact: bool = True) -> str:
         """What ``reconvene.export`` calls it, for the network of the artifact or for the dense one."""
-        return "plan" if self.plan_bits and of_artifact else "int8"
+        return PLAN if self.plan_bits and of_artifact else "int8"
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,9 @@ class _NpuCost(Cost):
     listed = False
     measured, enough = True, 0.97
 
-    def _attach(self, compiler: NpuCompiler, title: str) -> None:
-        self._compiler, self.condition = compiler, f"predicted for {title}"
-        self._measured_condition = f"on {title}, by its compiler {compiler.settings.name}, for int8"
+    def __init__(self, file: CostFile, compiler: NpuCompiler) -> None:
+        self._compiler, self.condition = compiler, f"predicted for {file.title}"
+        self._measured_condition = f"on {file.title}, by its compiler {compiler.settings.name}, for int8"
 
     @property
     def measured_condition(self) -> str:
@@ -72,8 +72,8 @@ class NpuCycles(_NpuCost):
     meaning = "Clock cycles of one inference on the target: 2x, 60k."
 
     def __init__(self, file: CostFile, compiler: NpuCompiler) -> None:
+        super().__init__(file, compiler)
         self._file_cost = file.costs["cycles"]
-        self._attach(compiler, file.title)
 
     def bind(self, structure: Structure, network: Network | None) -> CostFunction:
         """The prediction at any widths."""
@@ -87,9 +87,6 @@ class NpuSram(_NpuCost, PeakMemory):
     meaning = "Bytes of SRAM of one inference on the target: 2x, 128KiB."
     dense_is_exact = False
 
-    def __init__(self, file: CostFile, compiler: NpuCompiler) -> None:
-        self._attach(compiler, file.title)
-
     def bind(self, structure: Structure, network: Network | None) -> CostFunction:
         """The prediction at any widths."""
         peak = PeakMemory.bind(self, structure, network)
@@ -102,9 +99,6 @@ class NpuFlash(_NpuCost, FileSize):
     name, label, plural, less, unit = "flash", "Flash", "bytes of flash", "smaller", BYTES
     meaning = "Bytes of flash that the compiled file takes on the target: 200KiB."
     shifts = True
-
-    def __init__(self, file: CostFile, compiler: NpuCompiler) -> None:
-        self._attach(compiler, file.title)
 
     def bind(self, structure: Structure, network: Network | None) -> CostFunction:
         """The prediction at any widths."""

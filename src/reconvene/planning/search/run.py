@@ -71,6 +71,10 @@ class Schedule:
 class SearchRun:
     """One search of ``model``, which is only read. ``options`` hold the bits, the target, the data and the loss."""
 
+    phase: Phase
+    optimizer: Nesterov
+    """Both are new in every phase."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -96,8 +100,6 @@ class SearchRun:
         self.network = copy_model(model).train()
         self.state = TrainingState()
         self.start: dict[str, Tensor] = {}
-        self.phase: Phase = FloatPhase(self.network, loss)
-        self.optimizer = self._optimizer()
         self.limits: SearchLimits | None = None
         """Of the search, once it has begun."""
         self.plan: Plan | None = None
@@ -162,10 +164,7 @@ class SearchRun:
             limits, costs = self.plan.limits, self.plan.costs["pruned"]
             use = max(costs[cost] / limit for cost, limit in limits.items())
             self.phase = FrozenPhase(self.network, self.plan.bits, self.loss, use)
-        self.optimizer = self._optimizer()
-
-    def _optimizer(self) -> Nesterov:
-        return Nesterov(self.network, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        self.optimizer = Nesterov(self.network, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
 
     def _search_phase(self) -> SearchPhase:
         """The search, with the aims that it began with where it goes on."""
